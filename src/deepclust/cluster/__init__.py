@@ -1,0 +1,5 @@
+"""The methods, one file each."""
+
+from .dec import DEC
+
+__all__ = ["DEC"]
