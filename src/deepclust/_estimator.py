@@ -3,23 +3,60 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from os import PathLike
 from time import perf_counter
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .callbacks import Callback, Progress
 from .rows import BLOCK, Rows
 from .training import Event
 
-__all__ = ["TorchEstimator", "float32_blocks"]
+__all__ = [
+    "TorchEstimator",
+    "all_or_nothing",
+    "check_bool",
+    "check_finite",
+    "fill",
+    "float32_blocks",
+]
+
+Fit = TypeVar("Fit", bound=Callable[..., Any])
+
+
+class _RowsAlike(TorchFunctionMode):
+    """Linear layers give a row the same bits wherever it stands in its block.
+
+    ``x @ W.T`` does not: matrix libraries take other paths for rows at other addresses and at the
+    edges of what one thread computes. As ``W @ x.T``, each row is a lane of the vector units, and
+    all lanes add up in the same order. Belongs to the calling thread.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return (_linear if func is nn.functional.linear else func)(*args, **(kwargs or {}))
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if input.ndim != 2:
+        return nn.functional.linear(input, weight, bias)
+    columns = weight @ input.T.contiguous()  # (n_out, n_in) @ (n_in, n) -> (n_out, n)
+    return (columns if bias is None else columns + bias[:, None]).T
+
+
+def fill(block: Tensor) -> Tensor:
+    """Append rows of zeros up to the fixed number of rows of a block."""
+    return nn.functional.pad(block, (0, 0, 0, BLOCK - len(block)))
 
 
 def float32_blocks(module: nn.Module, rows: Rows) -> Iterator[tuple[slice, Tensor]]:
@@ -44,14 +81,45 @@ def float32_blocks(module: nn.Module, rows: Rows) -> Iterator[tuple[slice, Tenso
     start = 0
     for x in rows.blocks(BLOCK):
         n = len(x)
-        with torch.inference_mode():
-            x = nn.functional.pad(x, (0, 0, 0, BLOCK - n))
-            out = module(x)[:n].float()
+        # The caller may have switched autocast on.
+        with _RowsAlike(), torch.inference_mode(), torch.autocast(x.device.type, enabled=False):
+            out = module(fill(x))[:n].float().contiguous()
         yield slice(start, start + n), out
         start += n
 
 
-class TorchEstimator(BaseEstimator):
+def check_finite(estimator: BaseEstimator, *names: str) -> None:
+    """Raise ``ValueError`` if a parameter is NaN or infinite, which no comparison finds."""
+    for name in names:
+        value = getattr(estimator, name)
+        if value is not None and not np.isfinite(value):
+            raise ValueError(f"{name}={value!r} is not a finite number.")
+
+
+def check_bool(estimator: BaseEstimator, *names: str) -> None:
+    """Raise ``ValueError`` if a parameter is neither True nor False."""
+    for name in names:
+        value = getattr(estimator, name)
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"{name}={value!r} is not True or False.")
+
+
+def all_or_nothing(fit: Fit) -> Fit:
+    """Let a ``fit`` that fails leave the estimator as it was: unfitted, or with its earlier fit."""
+
+    @wraps(fit)
+    def wrapper(self: TorchEstimator, *args: Any, **kwargs: Any) -> Any:
+        before = self.__dict__.copy()
+        try:
+            return fit(self, *args, **kwargs)
+        except BaseException:
+            self.__dict__ = before
+            raise
+
+    return wrapper  # type: ignore[return-value]
+
+
+class TorchEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Base of the estimators that train a network."""
 
     verbose: int
@@ -155,8 +223,7 @@ class TorchEstimator(BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
-        if tags.transformer_tags is not None:
-            tags.transformer_tags.preserves_dtype = ["float32"]
+        tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
     def __getattr__(self, name: str) -> Any:

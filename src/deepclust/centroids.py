@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from threading import Lock
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -11,10 +13,11 @@ from scipy.linalg import eigh
 from scipy.stats import entropy
 from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
 
 from .runtime import Purpose, generator, single_threaded
 
-__all__ = ["Start", "initial_centroids"]
+__all__ = ["Start", "check_init", "initial_centroids"]
 
 # Stage number of the random streams used here.
 _STAGE = 50
@@ -23,6 +26,9 @@ _SAMPLE = 10_000
 # A full covariance per cluster wants this many points per dimension in an average cluster; below,
 # one is shared.
 _POINTS_PER_DIMENSION = 10
+
+_ALONE = Lock()
+T = TypeVar("T")
 
 
 class Start(NamedTuple):
@@ -73,15 +79,21 @@ def initial_centroids(
     ValueError
         For an unknown ``init``, or an array of another shape or with values that are not finite.
     """
+    check_init(init)
     if not isinstance(init, str):
         return Start(_given(init, n_clusters, z.shape[1]))
     if init == "k-means":
         return Start(_kmeans(z, n_clusters, n_init=n_init, seed=seed))
-    if init == "gmm":
-        return _mixture(z, n_clusters, n_init=n_init, seed=seed)
-    raise ValueError(
-        f"init={init!r} is not one of 'gmm', 'k-means', or an array of shape (n_clusters, n_dims)."
-    )
+    return _mixture(z, n_clusters, n_init=n_init, seed=seed)
+
+
+def check_init(init: str | ArrayLike) -> None:
+    """Raise ``ValueError`` if ``init`` names no start."""
+    if isinstance(init, str) and init not in ("gmm", "k-means"):
+        raise ValueError(
+            f"init={init!r} is not one of 'gmm', 'k-means', or an array of shape (n_clusters, "
+            "n_dims)."
+        )
 
 
 def _given(init: ArrayLike, n_clusters: int, n_dims: int) -> NDArray[np.float32]:
@@ -96,6 +108,19 @@ def _given(init: ArrayLike, n_clusters: int, n_dims: int) -> NDArray[np.float32]
     return centroids
 
 
+def _restarts(run: Callable[[int], T], n_init: int) -> list[T]:
+    """Call ``run`` with 0 ... n_init - 1, in threads.
+
+    scikit-learn's k-means limits BLAS to one thread and afterwards restores what it found. Several
+    at a time would find, and leave behind, each other's limit, so it is held here around them all.
+    """
+    with _ALONE, threadpool_limits(limits=1, user_api="blas"):
+        runs: list[T] = Parallel(n_jobs=-1, prefer="threads")(
+            delayed(run)(number) for number in range(n_init)
+        )
+    return runs
+
+
 def _restart(
     z: NDArray[Any], n_clusters: int, seed: int, number: int
 ) -> tuple[float, NDArray[Any]]:
@@ -108,15 +133,15 @@ def _restart(
 def _kmeans(
     z: NDArray[np.float32], n_clusters: int, *, n_init: int, seed: int
 ) -> NDArray[np.float32]:
-    runs = Parallel(n_jobs=-1, prefer="threads")(
-        delayed(_restart)(z, n_clusters, seed, number) for number in range(n_init)
-    )
+    runs = _restarts(lambda number: _restart(z, n_clusters, seed, number), n_init)
     return np.asarray(min(runs, key=lambda run: run[0])[1], dtype=np.float32)
 
 
 def _mixture(z: NDArray[np.float32], n_clusters: int, *, n_init: int, seed: int) -> Start:
     n_samples, n_dims = z.shape
-    centre, scale = z.mean(axis=0, dtype=np.float64), float(z.std(dtype=np.float64)) or 1.0
+    centre = z.mean(axis=0, dtype=np.float64)
+    # The spread around the mean: how far that lies from the origin is no matter.
+    scale = float((z - centre).std()) or 1.0
     points = (z - centre) / scale
     rows = generator(seed, _STAGE, Purpose.CENTROIDS).permutation(n_samples)[:_SAMPLE]
     sample = points[np.sort(rows)]
@@ -135,13 +160,13 @@ def _mixture(z: NDArray[np.float32], n_clusters: int, *, n_init: int, seed: int)
         ).fit(data)
 
     def restart(number: int) -> tuple[float, float, GaussianMixture]:
-        model = mixture(sample, means_init=_restart(sample, n_clusters, seed, number)[1])
+        means = _restart(sample, n_clusters, seed, number)[1]
+        with single_threaded():
+            model = mixture(sample, means_init=means)
         blur = float(entropy(model.predict_proba(sample), axis=1).mean())
         return float(model.lower_bound_), blur, model
 
-    runs = Parallel(n_jobs=-1, prefer="threads")(
-        delayed(restart)(number) for number in range(n_init)
-    )
+    runs = _restarts(restart, n_init)
     # The likelihood alone prefers mixtures that spend two components on one elongated cluster and
     # one on two that touch; of the likelier half, the sharpest assignments are taken.
     runs.sort(key=lambda run: -run[0])

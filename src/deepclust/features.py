@@ -54,16 +54,18 @@ class Scaling:
         if sparse.issparse(block):
             block = block.toarray()
         values: NDArray[Any] = np.asarray(block)
-        # float64 values may exceed float32 before they are scaled: scale first, convert then.
+        # float64 values may exceed float32 before they are scaled, and so may the factor of tiny
+        # ones: scale first, convert then.
         work = np.result_type(values.dtype, np.float32)
+        if self.shift is not None or np.max(self.factor) > FLOAT32_MAX:
+            work = np.result_type(work, np.float64)
         if self.shift is not None:
-            work = np.dtype(np.float64)
             values = values - self.shift
         out: NDArray[np.float32]
         with np.errstate(over="ignore"):
             values = np.multiply(values, np.asarray(self.factor, dtype=work), dtype=work)
             out = values.astype(np.float32, copy=False)
-        if work == np.float64 and not np.isfinite(out).all():
+        if work != np.float32 and not np.isfinite(out).all():
             raise ValueError(
                 "X has values too large for float32 after scaling; divide its columns by a common "
                 "factor first."
@@ -128,7 +130,10 @@ def fit_scaling(blocks: Iterable[Any], scaling: str | float | None) -> Scaling:
         if scaling == "unit":
             values = np.asarray(block.data if sparse.issparse(block) else block).ravel()
             with np.errstate(over="ignore"):
-                squares += float(np.einsum("i,i->", values, values, dtype=np.float64))
+                # unsafe: extended precision is squared in double
+                squares += float(
+                    np.einsum("i,i->", values, values, dtype=np.float64, casting="unsafe")
+                )
         elif scaling == "standard":
             columns.partial_fit(block.toarray() if sparse.issparse(block) else block)
 

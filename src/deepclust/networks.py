@@ -40,7 +40,7 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths):
-        linear = nn.utils.skip_init(nn.Linear, n_in, n_out)  # type: ignore[no-untyped-call]
+        linear = nn.utils.skip_init(nn.Linear, n_in, n_out, dtype=torch.float32)  # type: ignore[no-untyped-call]
         layers += [linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -121,7 +121,7 @@ class Projection(nn.Module):
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(n_out, n_in))
+        self.weight = nn.Parameter(torch.zeros(n_out, n_in, dtype=torch.float32))
 
     def forward(self, z: Tensor) -> Tensor:
         """``z @ weight.T``, of shape (n, n_out)."""

@@ -57,6 +57,10 @@ def save(model: TorchEstimator, folder: str | PathLike[str]) -> None:
     NotFittedError
         If the model is not fitted.
     """
+    if type(model) not in REGISTRY.values():
+        raise TypeError(
+            f"A {type(model).__name__} cannot be saved; known are {', '.join(REGISTRY)}."
+        )
     check_is_fitted(model)
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -119,7 +123,7 @@ def load(
     tensors = _read_weights(path, config)
     try:
         return _restore(config, tensors, encoder, decoder)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path / 'config.json'} lacks or misstates {error}; save the model again."
         ) from error
@@ -192,9 +196,14 @@ def _encode_network(model: TorchEstimator, tensors: dict[str, Tensor]) -> dict[s
     module = model.module_
     encoder = module.encoder
     tensors |= {
-        f"module.{name}": value.detach().cpu() for name, value in module.state_dict().items()
+        # cloned: tied weights share memory, which safetensors refuses
+        f"module.{name}": value.detach().cpu().clone()
+        for name, value in module.state_dict().items()
     }
-    network: dict[str, Any] = {"widths": mlp_widths(encoder), "n_dims": model._n_dims}
+    widths = mlp_widths(encoder)
+    if isinstance(module, AutoencoderNet) and widths and mlp_widths(module.decoder) != widths[::-1]:
+        widths = None  # a decoder of the user's own
+    network: dict[str, Any] = {"widths": widths, "n_dims": model._n_dims}
     if network["widths"] is None:
         network["projection"] = isinstance(encoder, nn.Sequential) and isinstance(
             encoder[-1], Projection
@@ -227,7 +236,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{FORMAT_VERSION}. Load it with the version of deepclust that wrote it (see "
             f"'versions' there)."
         )
-    if config.get("class") not in REGISTRY:
+    if str(config.get("class")) not in REGISTRY:
         raise ValueError(
             f"{file} holds a {config.get('class')!r}; known are {', '.join(REGISTRY)}."
         )
@@ -236,7 +245,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _read_weights(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:
     try:
-        name, expected = config["weights"]["file"], config["weights"]["sha256"]
+        name, expected = str(config["weights"]["file"]), config["weights"]["sha256"]
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path / 'config.json'} names no weights; save the model again."
@@ -312,7 +321,7 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 def _decode_scaling(scaling: dict[str, Any], tensors: dict[str, Tensor]) -> Scaling:
     if "shift" not in scaling:
-        return Scaling(scaling["factor"])
+        return Scaling(float(scaling["factor"]))
     return Scaling(
         tensors[scaling["factor"]].numpy().copy(), tensors[scaling["shift"]].numpy().copy()
     )

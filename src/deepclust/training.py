@@ -169,15 +169,16 @@ def step_decay(
 def one_cycle(lr: float, n_steps: int, *, warm_up: float = 0.3) -> Schedule:
     """Return a half cosine from ``lr / 25`` up to ``lr`` and one down to almost zero.
 
-    The "1cycle" of Smith and Topin 2019, with PyTorch's defaults.
+    The "1cycle" of Smith and Topin 2019, with the numbers of PyTorch's ``OneCycleLR``.
     """
-    peak = max(1.0, warm_up * n_steps)
+    last = n_steps - 1
+    peak = max(0.0, warm_up * n_steps - 1)
 
     def schedule(step: int) -> Hyper:
         if step < peak:
             low, share = lr / 25, 1 - step / peak
         else:
-            low, share = lr * 1e-4, (step - peak) / max(1.0, n_steps - peak)
+            low, share = lr / 25 * 1e-4, (step - peak) / ((last - peak) or 1.0)
         return Hyper(low + (lr - low) * (1 + cos(pi * share)) / 2)
 
     return schedule
@@ -216,7 +217,8 @@ def _set_hyper(optimizer: torch.optim.Optimizer, hyper: Hyper) -> None:
     for group in optimizer.param_groups:
         lr = hyper.lr * group.get("factor", 1.0)
         if "momentum" in group:
-            group["momentum"] = hyper.momentum
+            # torch keeps no velocity while the momentum is exactly 0, as at the start of a burn-in.
+            group["momentum"] = hyper.momentum or 1e-12
             if lr != group["lr"]:
                 # In Caffe the velocity holds the learning rate, in torch it does not: rescaled,
                 # both move alike.

@@ -6,20 +6,26 @@ import copy
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from math import sqrt
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin, clone
+from sklearn.base import ClusterMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 
-from .._estimator import TorchEstimator, float32_blocks, to_numpy
+from .._estimator import (
+    TorchEstimator,
+    all_or_nothing,
+    check_finite,
+    fill,
+    float32_blocks,
+    to_numpy,
+)
 from ..autoencoder import Autoencoder
-from ..centroids import initial_centroids
+from ..centroids import check_init, initial_centroids
 from ..functional import cluster_frequency, kl_divergence, target_distribution
 from ..networks import ClusterNet, then_linear
 from ..rows import Rows, check_rows
@@ -30,9 +36,7 @@ __all__ = ["DeepClusterer"]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class DeepClusterer(
-    ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, TorchEstimator
-):
+class DeepClusterer(ClusterMixin, TorchEstimator):
     """Base of the methods: pretrain, place centroids, self-train, hand out assignments.
 
     A method is a subclass that says in :meth:`_self_train` what the third step does.
@@ -63,6 +67,7 @@ class DeepClusterer(
 
     # -- fit ---------------------------------------------------------------------------------------
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any = None) -> Self:
         """Cluster the rows of ``X``.
 
@@ -129,20 +134,25 @@ class DeepClusterer(
     def _steps(self, n_samples: int) -> tuple[int, int]:
         """Steps at most, and steps between two refreshes."""
         interval = self.update_interval or max(40, n_samples // (2 * self.batch_size))
-        return self.max_iter or max(40, round(12 * sqrt(n_samples))), interval
+        return self.max_iter or max(40, round(4 * n_samples**0.6)), interval
 
     def _check_parameters(self) -> None:
         integer, number = (int, np.integer), (int, float, np.number)
         check_scalar(self.n_clusters, "n_clusters", integer, min_val=1)
         check_scalar(self.n_init, "n_init", integer, min_val=1)
         check_scalar(self.batch_size, "batch_size", integer, min_val=1)
-        for name in ("max_iter", "update_interval"):
+        for name in ("pretrain_iter", "max_iter", "update_interval"):
             if getattr(self, name) is not None:
                 check_scalar(getattr(self, name), name, integer, min_val=1)
-        check_scalar(self.lr, "lr", number, min_val=0, include_boundaries="neither")
+        for name in ("pretrain_lr", "lr"):
+            if name == "lr" or self.pretrain_lr is not None:
+                rate = getattr(self, name)
+                check_scalar(rate, name, number, min_val=0, include_boundaries="neither")
         check_scalar(self.tol, "tol", number, min_val=0)
         # The kernel is computed in float32, and alpha is a number in it.
         check_scalar(self.alpha, "alpha", number, min_val=1e-30, max_val=1e30)
+        check_finite(self, "pretrain_lr", "lr", "tol", "alpha")
+        check_init(self.init)
         if not isinstance(self.autoencoder, Autoencoder | FrozenEstimator | None):
             raise ValueError(
                 f"autoencoder={self.autoencoder!r} is no Autoencoder; pass None, an Autoencoder, "
@@ -179,6 +189,8 @@ class DeepClusterer(
         autoencoder.set_callbacks(*getattr(self, "_callbacks", ()))
         autoencoder.fit(X)
         autoencoder.set_callbacks()
+        if hasattr(self, "feature_names_in_"):
+            autoencoder.feature_names_in_ = self.feature_names_in_
         self.history_ += autoencoder.history_
         self.phase_seconds_ |= autoencoder.phase_seconds_
         return autoencoder
@@ -323,7 +335,7 @@ class DeepClusterer(
         """Z and log Q of all rows, block by block."""
         for where, z in float32_blocks(self.module_.encoder, rows):
             with torch.inference_mode():
-                log_q = self.module_.assign(z)
+                log_q = self.module_.assign(fill(z))[: len(z)]
             yield where, z, log_q
 
     def _labels_and_frequency(self, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

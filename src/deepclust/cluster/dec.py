@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .._estimator import check_bool
 from ..features import Scaling
 from ..networks import ClusterNet
 from ..rows import Rows
@@ -40,8 +41,7 @@ class DEC(DeepClusterer):
     bottleneck : int, default=10
         Dimensions of the embedding, the paper's for every data set.
     pretrain_iter : int, optional
-        Optimiser steps of the autoencoder; by default 25 times the square root of the number of
-        rows.
+        Optimiser steps of the autoencoder; by default ``8 * n_samples ** 0.6``.
     pretrain_lr : float, optional
         Its peak learning rate; 0.001 by default, for Adam.
     scaling : {"unit", "standard"}, float or None, default="unit"
@@ -58,8 +58,8 @@ class DEC(DeepClusterer):
     n_init : int, default=20
         Restarts of that start, the paper's number; the best by its own objective is kept.
     max_iter : int, optional
-        Optimiser steps of self-training at most; by default 12 times the square root of the number
-        of rows. The paper has no cap.
+        Optimiser steps of self-training at most; by default ``4 * n_samples ** 0.6``, half as many
+        as for the autoencoder. The paper has no cap.
     lr : float, default=0.01
         Learning rate of self-training by SGD with momentum 0.9, the paper's.
     batch_size : int, default=256
@@ -134,6 +134,10 @@ class DEC(DeepClusterer):
     """
 
     freeze_encoder: bool = False
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_bool(self, "freeze_encoder")
 
     def _self_train(
         self, net: ClusterNet, rows: Rows, runtime: Runtime, seed: int

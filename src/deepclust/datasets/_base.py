@@ -165,6 +165,8 @@ class Dataset:
         Every form known to hold it, the preferred one first.
     target_names : tuple of str
         Name of class 0, 1, ...
+    shape : tuple of int, optional
+        Samples and features, to be told without loading them.
     n_train : int, optional
         Number of leading samples that make up the customary training set.
     image_shape : tuple of int, optional
@@ -182,6 +184,7 @@ class Dataset:
     content_sha256: str
     containers: tuple[Container, ...]
     target_names: tuple[str, ...]
+    shape: tuple[int, int] | None = None
     n_train: int | None = None
     image_shape: tuple[int, int] | None = None
     prepared: str | None = None

@@ -36,6 +36,7 @@ DATASET = Dataset(
     content_sha256="0b3e4ee14f82503950f2fd8375b2e78056c1dd5ef2cb04e4cd0cc4827c0e6bb6",
     containers=(Container("sklearn.datasets.load_digits", read=_from_scikit_learn, verified=True),),
     target_names=tuple("0123456789"),
+    shape=(1797, 64),
     image_shape=(8, 8),
 )
 

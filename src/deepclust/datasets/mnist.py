@@ -129,6 +129,7 @@ DATASET = Dataset(
         ),
     ),
     target_names=tuple("0123456789"),
+    shape=(70_000, 784),
     n_train=60_000,
     image_shape=(28, 28),
 )

@@ -111,6 +111,7 @@ DATASET = Dataset(
         ),
     ),
     target_names=tuple("0123456789"),
+    shape=(9298, 256),
     n_train=7_291,
     image_shape=(16, 16),
 )

@@ -1,0 +1,6 @@
+"""``python -m deepclust`` is the command ``deepclust``."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()
