@@ -49,7 +49,7 @@ def test_lines():
     clock, out = Clock(), console()
     play(Lines(out, clock=clock), clock)
     assert out.file.getvalue().splitlines() == [
-        "pretrain: step 400 of 500, reconstruction 0.0025, 2 s left",
+        "pretrain: step 300 of 500, reconstruction 0.003333, 4 s left",
         "pretrain: step 500 of 500, reconstruction 0.002",
         "centroids: placed in 4 s",
         "self-train: step 100 of 300, kl 0.25, at most 12 s left",

@@ -35,6 +35,15 @@ PLAIN = Runtime(CPU)
 SEED = 7
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Products this small are slower in several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 # -- something to train ----------------------------------------------------------------------------
 
 
@@ -803,7 +812,7 @@ class TestSelfTrain:
     def test_a_refresh_in_blocks_is_the_same(self, block, monkeypatch):
         whole, parts = LinearClusters(), LinearClusters()
         next(whole.run(1, update_interval=1))
-        monkeypatch.setattr(training, "REFRESH_BLOCK", block)
+        monkeypatch.setattr(training.self_training, "REFRESH_BLOCK", block)
         next(parts.run(1, update_interval=1))
         a, b = whole.state.target, parts.state.target
         torch.testing.assert_close(a.z, b.z)
@@ -821,10 +830,10 @@ class TestSelfTrain:
             return original(net, z)
 
         monkeypatch.setattr(ClusterNet, "assign", assign)
-        monkeypatch.setattr(training, "REFRESH_BLOCK", 1)
+        monkeypatch.setattr(training.self_training, "REFRESH_BLOCK", 1)
         next(clusters.run(1, update_interval=1))
         assert max(sizes) * 400 <= 2000
-        monkeypatch.setattr(training, "REFRESH_BLOCK", 100)
+        monkeypatch.setattr(training.self_training, "REFRESH_BLOCK", 100)
         clusters.state.target = None
         sizes.clear()
         next(clusters.run(1, update_interval=1))

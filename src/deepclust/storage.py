@@ -81,7 +81,7 @@ def save(model: TorchEstimator, folder: str | PathLike[str]) -> None:
     config["weights"] = {"file": f"weights-{digest[:16]}.safetensors", "sha256": digest}
     _write(path / config["weights"]["file"], data)
     _write(path / "config.json", (json.dumps(config, indent=2) + "\n").encode())
-    for old in path.glob("weights-*.safetensors"):
+    for old in path.glob("weights-*.safetensors*"):  # with what a crash left half written
         if old.name != config["weights"]["file"]:
             old.unlink()
 
@@ -258,7 +258,10 @@ def _read_weights(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != expected:
         raise ValueError(f"{file} is damaged: its SHA-256 is not the one in config.json.")
-    return safetensors.torch.load(data)
+    try:
+        return safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{file} is damaged: {error}; save the model again.") from error
 
 
 def _restore(

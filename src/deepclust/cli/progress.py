@@ -114,7 +114,7 @@ class Lines:
                 self._say(f"{CENTROIDS}: placed in {duration(now - self._last)}")
             # The first event of a stage comes at step 0, or after some steps.
             self._stage = _Stage(event.phase, now if event.step == 0 else self._last)
-            self._said = now
+            self._said = self._stage.start
         self._last = now
         self._stage.take(event, now)
         self._at = f"{event.phase}: step {event.step:,} of {event.n_steps:,}"

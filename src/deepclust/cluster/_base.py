@@ -208,6 +208,13 @@ class DeepClusterer(ClusterMixin, TorchEstimator):
                 f"X has {self.n_features_in_} features, but the frozen autoencoder was fitted on "
                 f"{autoencoder.n_features_in_}."
             )
+        names = getattr(self, "feature_names_in_", None)
+        known = getattr(autoencoder, "feature_names_in_", None)
+        if names is not None and known is not None and list(names) != list(known):
+            raise ValueError(
+                "The columns of X are not those that the frozen autoencoder was fitted on, or "
+                f"stand in another order; pass X[{list(known)}]."
+            )
         return autoencoder
 
     # -- afterwards --------------------------------------------------------------------------------
