@@ -7,6 +7,7 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_info
 
 from deepclust import centroids
 from deepclust.centroids import initial_centroids
@@ -114,6 +115,20 @@ class TestRandomness:
             np.testing.assert_array_equal(start.centroids, starts[0].centroids)
             if init == "gmm":
                 np.testing.assert_array_equal(start.whitening, starts[0].whitening)
+
+    def test_each_restart_runs_in_one_thread(self, init, monkeypatch):
+        # The partial sums of three threads may be added in any order.
+        threads = []
+
+        class Recorder(KMeans):
+            def fit(self, X):
+                pools = [p for p in threadpool_info() if p["user_api"] == "openmp"]
+                threads.append({pool["num_threads"] for pool in pools})
+                return super().fit(X)
+
+        monkeypatch.setattr(centroids, "KMeans", Recorder)
+        initial_centroids(scattered(), 5, init, n_init=3, seed=0)
+        assert threads == [{1}] * 3
 
     def test_follows_the_seed_and_no_global_generator(self, init):
         z = scattered()

@@ -1,8 +1,10 @@
 """What is exported is what is named, documented and mentioned."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +64,22 @@ def test_documents_name_the_estimators(file):
     text = (ROOT / file).read_text(encoding="utf-8")
     assert "DEC" in text
     assert "Autoencoder" in text
+
+
+def imports(code):
+    """Modules and names that a piece of Python takes from the library."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "deepclust":
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def test_examples_of_the_readme_import_what_there_is():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    found = [each for block in blocks for each in imports(block)]
+    assert ("deepclust", "DEC") in found
+    for module, name in found:
+        assert name in importlib.import_module(module).__all__
 
 
 def test_importing_brings_no_extra():

@@ -100,16 +100,6 @@ def library_masks():
                 yield torch.from_numpy(kept).float() / 0.8
 
 
-@pytest.fixture
-def _one_thread():
-    """Products this small are slower in several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_page_and_library_are_the_same_method(shuffle):
     X = load_digits().data[:700]

@@ -28,6 +28,7 @@ __all__ = [
     "check_finite",
     "fill",
     "float32_blocks",
+    "to_numpy",
 ]
 
 Fit = TypeVar("Fit", bound=Callable[..., Any])

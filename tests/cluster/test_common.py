@@ -29,15 +29,6 @@ from deepclust.metrics import clustering_accuracy
 METHODS = [getattr(cluster, name) for name in cluster.__all__]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks as small as these are faster without threads waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=METHODS, ids=lambda method: method.__name__, scope="module")
 def method(request):
     return request.param
@@ -94,8 +85,8 @@ def answers(model, data=X):
 
 # -- scikit-learn's own checks ---------------------------------------------------------------------
 
-# scikit-learn 1.6 to 1.9 take whatever has predict_proba and reads sparse matrices for a classifier
-# of four classes. test_reads_every_form_of_a_table does for these methods what the checks mean.
+# scikit-learn (1.9) takes whatever has predict_proba and reads sparse matrices for a classifier of
+# four classes. test_reads_every_form_of_a_table does for these methods what the checks mean.
 CLASSIFIERS_ONLY = {"check_estimator_sparse_array", "check_estimator_sparse_matrix"}
 
 
@@ -417,7 +408,7 @@ def test_columns_of_different_units_are_warned_about(method):
 WIDTHS = [(6, (8,), 3, 3), (33, (17, 9), 10, 10), (100, (70,), 16, 7), (5, (48,), 1, 2)]
 
 
-@pytest.mark.parametrize("n_threads", [1, 2, 3])
+@pytest.mark.parametrize("n_threads", [1, 3])
 @pytest.mark.parametrize(("n_features", "hidden", "bottleneck", "n_clusters"), WIDTHS)
 def test_a_row_gives_the_same_bits_in_any_company(
     method, n_threads, n_features, hidden, bottleneck, n_clusters
@@ -425,14 +416,13 @@ def test_a_row_gives_the_same_bits_in_any_company(
     data = blobs(n_samples=600, n_features=n_features, spread=3)[0]
     model = small(method, n_clusters=n_clusters, hidden=hidden, bottleneck=bottleneck)
     model.set_params(pretrain_iter=5, max_iter=5, n_init=1).fit(data)
-    methods = (model.predict, model.predict_proba, model.transform, model.score_samples)
     rng = np.random.default_rng(0)
-    subsets = [[i] for i in (*range(20), 255, 256, 257, 511, 512, 599)]
-    subsets += [rng.permutation(600)[:n] for n in (2, 3, 5, 7, 9, 16, 31, 100, 255, 256, 257, 600)]
+    subsets = [[i] for i in (*range(9), 255, 256, 599)]
+    subsets += [rng.permutation(600)[:n] for n in (2, 7, 16, 31, 255, 256, 257, 600)]
     subsets += [np.arange(600)[::-1]]
     torch.set_num_threads(n_threads)
     try:
-        for answer in methods:
+        for answer in (model.predict_proba, model.transform):
             whole = answer(data)
             for rows in subsets:
                 assert answer(data[rows]).tobytes() == whole[rows].tobytes()

@@ -1,7 +1,9 @@
+import os
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.datasets import make_blobs
@@ -78,6 +80,19 @@ class TestAutoencoder:
         with pytest.raises(ValueError, match=r"X has 5 features.*fitted on 6"):
             small(autoencoder=FrozenEstimator(autoencoder)).fit(X[:, :5])
 
+    def test_frozen_on_columns_in_another_order(self):
+        frame = pd.DataFrame(X, columns=list("abcdef"))
+        frozen = FrozenEstimator(Autoencoder(hidden=(8,), bottleneck=3, max_iter=5).fit(frame))
+        assert small(autoencoder=frozen).fit(frame).n_features_in_ == 6
+        with pytest.raises(ValueError, match="stand in another order; pass X"):
+            small(autoencoder=frozen).fit(frame[list("fedcba")])
+
+    def test_defaults_are_those_of_an_autoencoder(self):
+        ours, theirs = DEC(), Autoencoder()
+        for name in ("hidden", "bottleneck", "batch_size", "scaling", "device", "precision"):
+            assert getattr(ours, name) == getattr(theirs, name)
+        assert (ours.pretrain_iter, ours.pretrain_lr) == (theirs.max_iter, theirs.lr)
+
     def test_something_else(self):
         with pytest.raises(ValueError, match="is no Autoencoder"):
             small(autoencoder=FrozenEstimator(nn.Identity())).fit(X)
@@ -93,6 +108,19 @@ class TestFreezeEncoder:
         assert not np.array_equal(dec.cluster_centers_, dec.init_cluster_centers_)
         assert (dec.predict(X) == dec.labels_).all()
         assert dec.n_iter_ == 20
+
+    def test_the_start_may_whiten_the_embedding(self, autoencoder):
+        """Nothing but a linear map of the code, which is the last layer's."""
+        frozen = FrozenEstimator(autoencoder)
+        dec = small(autoencoder=frozen, init="gmm", freeze_encoder=True).fit(X)
+        before, after = autoencoder.module_.encoder, dec.module_.encoder
+        assert torch.equal(before[0].weight, after[0].weight)
+        assert torch.equal(before[0].bias, after[0].bias)
+        assert not torch.equal(before[-1].weight, after[-1].weight)
+        codes, whitened = autoencoder.transform(X), dec.transform(X)
+        matrix = np.linalg.lstsq(codes, whitened, rcond=None)[0]
+        np.testing.assert_allclose(codes @ matrix, whitened, atol=1e-3 * np.abs(whitened).max())
+        assert not np.array_equal(dec.cluster_centers_, dec.init_cluster_centers_)
 
     def test_the_encoder_moves_otherwise(self, autoencoder):
         dec = small(autoencoder=FrozenEstimator(autoencoder), init="k-means").fit(X)
@@ -134,6 +162,27 @@ class TestStop:
         assert dec.n_iter_ == 5
         assert self.refreshes(dec) == [0, 5]
 
+    def test_the_default_tolerance_stops_where_nothing_changes(self):
+        dec = small(tol=DEC().tol, max_iter=1000, pretrain_iter=100).fit(X)
+        assert dec.n_iter_ < 1000
+        changes = [record["changed"] for record in dec.history_ if "changed" in record]
+        assert all(change >= DEC().tol for change in changes[:-1])
+        assert changes[-1] < DEC().tol
+
+    def test_changed_is_the_share_of_labels_that_moved(self):
+        labels = []
+        dec = small(max_iter=30)
+        dec.set_callbacks(
+            lambda event: labels.append(event.labels.numpy()) if event.labels is not None else None
+        )
+        blurred = X + np.random.default_rng(0).normal(scale=4.0, size=X.shape)
+        dec.fit(blurred)
+        refreshes = [record for record in dec.history_ if record.get("refresh")]
+        assert len(refreshes) == len(labels) == 7
+        for record, before, after in zip(refreshes[1:], labels, labels[1:], strict=False):
+            assert record["changed"] == pytest.approx((before != after).mean())
+        assert any(record["changed"] > 0 for record in refreshes[1:])
+
     def test_the_first_refresh_never_stops(self):
         dec = small(tol=1.0).fit(X)
         first = next(record for record in dec.history_ if record.get("refresh"))
@@ -174,8 +223,12 @@ assert torch.get_num_threads() == int(sys.argv[1])
 def test_same_bits_in_every_process(threads):
     """Two fits in each of two processes, for both starts."""
     command = [sys.executable, "-c", THREADS, str(threads)]
+    # Threads that wait in turn, and not by spinning, are quick on a busy machine too.
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
     printed = [
-        subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        subprocess.run(
+            command, capture_output=True, text=True, check=True, env=environment
+        ).stdout.splitlines()
         for _ in range(2)
     ]
     assert printed[0] == printed[1]
