@@ -108,7 +108,7 @@ class TestRandomness:
                 monkeypatch.setattr(
                     centroids,
                     "Parallel",
-                    lambda n_jobs, prefer, jobs=jobs: joblib.Parallel(jobs, prefer=prefer),
+                    lambda n_jobs, require, jobs=jobs: joblib.Parallel(jobs, require=require),
                 )
             starts.append(initial_centroids(z, 5, init, n_init=4, seed=0))
         for start in starts[1:]:

@@ -256,3 +256,10 @@ class TestClusterNet:
         with torch.no_grad():
             twin.centroids += 1
         assert torch.equal(net.centroids, self.centroids)
+
+
+def test_a_linear_layer_that_computes_its_weight_is_left_alone():
+    encoder = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
+    x, matrix = torch.randn(5, 4), torch.randn(3, 3)
+    expected = (encoder(x) @ matrix).detach()
+    torch.testing.assert_close(then_linear(encoder, matrix)(x), expected)

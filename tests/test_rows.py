@@ -244,6 +244,11 @@ class TestDataFrames:
         assert checked.nbytes == n * 20 * 4
         assert peak < 1.5 * checked.nbytes  # float64 alone would be twice that
 
+    def test_time_stamps_keep_their_differences(self):
+        frame = pd.DataFrame({"t": 1_700_000_000 + np.arange(60), "b": np.linspace(0, 1, 60)})
+        checked = check_rows(BaseEstimator(), frame, reset=True)
+        assert checked[:, 0].tolist() == frame["t"].tolist()
+
     def test_nullable_numbers(self):
         frame = self.mixed()
         frame["e"] = pd.array([1, 2, 3, 4, 5], dtype="Int64")

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -106,9 +106,10 @@ class Autoencoder(TorchEstimator):
     phase_seconds_ : dict of str to float
         Seconds of each phase.
 
-    References ---------- .. [1] Xie, Girshick, Farhadi, "Unsupervised Deep Embedding for Clustering
-    Analysis", ICML 2016, section
-       "Parameter initialization".
+    References
+    ----------
+    .. [1] Xie, Girshick, Farhadi, "Unsupervised Deep Embedding for Clustering Analysis", ICML 2016,
+       section "Parameter initialization".
 
     Examples
     --------
@@ -134,8 +135,6 @@ class Autoencoder(TorchEstimator):
     precision: str = "auto"
     compile: bool = False
     verbose: int = 0
-
-    _modules_in_file: ClassVar[tuple[str, ...]] = ("module_",)
 
     @all_or_nothing
     def fit(self, X: Any, y: Any = None) -> Self:

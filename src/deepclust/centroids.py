@@ -115,7 +115,7 @@ def _restarts(run: Callable[[int], T], n_init: int) -> list[T]:
     at a time would find, and leave behind, each other's limit, so it is held here around them all.
     """
     with _ALONE, threadpool_limits(limits=1, user_api="blas"):
-        runs: list[T] = Parallel(n_jobs=-1, prefer="threads")(
+        runs: list[T] = Parallel(n_jobs=-1, require="sharedmem")(
             delayed(run)(number) for number in range(n_init)
         )
     return runs

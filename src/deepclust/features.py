@@ -65,7 +65,7 @@ class Scaling:
         with np.errstate(over="ignore"):
             values = np.multiply(values, np.asarray(self.factor, dtype=work), dtype=work)
             out = values.astype(np.float32, copy=False)
-        if work != np.float32 and not np.isfinite(out).all():
+        if not np.isfinite(out).all():
             raise ValueError(
                 "X has values too large for float32 after scaling; divide its columns by a common "
                 "factor first."

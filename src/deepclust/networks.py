@@ -99,8 +99,8 @@ def then_linear(encoder: nn.Module, matrix: Tensor) -> nn.Module:
     nn.Module
         ``encoder`` itself, or a sequence of it and the new layer.
     """
-    last = encoder[-1] if isinstance(encoder, nn.Sequential) else encoder
-    if isinstance(last, nn.Linear):
+    last = encoder[-1] if isinstance(encoder, nn.Sequential) and len(encoder) else encoder
+    if type(last) is nn.Linear:  # a subclass may compute its weight anew, from other parameters
         last.weight.copy_(matrix.T @ last.weight)
         if last.bias is not None:
             last.bias.copy_(last.bias @ matrix)

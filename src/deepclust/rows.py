@@ -42,7 +42,8 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
     -------
     ndarray or CSR matrix
         The rows in their own number type where that is possible (a view for arrays and memory
-        maps). Data frames with columns of several types become float32.
+        maps). Data frames with columns of several types become float32 if
+        that tells their values apart.
 
     Raises
     ------
@@ -53,12 +54,21 @@ def check_rows(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
     if dtypes is not None and hasattr(X, "columns") and hasattr(X, "to_numpy"):
         kinds = list(dtypes)
         names = X
-        if len(set(kinds)) > 1 and all(getattr(kind, "kind", "O") in "biuf" for kind in kinds):
+        numbers = all(getattr(kind, "kind", "O") in "biuf" for kind in kinds)
+        if len(set(kinds)) > 1 and numbers and _fits_float32(X):
             # NumPy would go through float64 for the whole table.
             X = X.to_numpy(dtype=np.float32)
             validate_data(estimator, names, reset=reset, skip_check_array=True)
             return check_array(X, estimator=estimator, input_name="X")
     return validate_data(estimator, X, accept_sparse="csr", dtype="numeric", reset=reset)
+
+
+def _fits_float32(frame: Any) -> bool:
+    """Whether float32 tells the values of each column apart: not for time stamps of one day."""
+    low = np.asarray(frame.min(), dtype=np.float64)
+    high = np.asarray(frame.max(), dtype=np.float64)
+    size = np.maximum(np.abs(low), np.abs(high))
+    return not ((high > low) & (high - low < 1e-3 * size)).any()
 
 
 class Rows:

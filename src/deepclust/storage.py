@@ -205,8 +205,10 @@ def _encode_network(model: TorchEstimator, tensors: dict[str, Tensor]) -> dict[s
         widths = None  # a decoder of the user's own
     network: dict[str, Any] = {"widths": widths, "n_dims": model._n_dims}
     if network["widths"] is None:
-        network["projection"] = isinstance(encoder, nn.Sequential) and isinstance(
-            encoder[-1], Projection
+        network["projection"] = (
+            isinstance(encoder, nn.Sequential)
+            and len(encoder) > 0
+            and isinstance(encoder[-1], Projection)
         )
     if isinstance(model, DeepClusterer):
         tensors["cluster_frequency"] = torch.from_numpy(model.cluster_frequency_)

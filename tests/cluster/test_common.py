@@ -813,3 +813,18 @@ def test_one_cluster(method):
 def test_one_column(method):
     model = small(method).fit(X[:, :1])
     assert np.array_equal(model.predict(X[:, :1]), model.labels_)
+
+
+def test_rows_out_of_reach(fitted):
+    far = X.astype(np.float32) * np.float32(1e25)
+    with pytest.raises(ValueError, match="so far from the training data"):
+        fitted.predict(far)
+    with pytest.raises(ValueError, match="too large for float32"):
+        fitted.predict(np.full_like(X, 1e300))
+
+
+def test_joblib_configuration_of_the_caller(method):
+    from joblib import parallel_config
+
+    with parallel_config("loky"):
+        small(method).fit(X)

@@ -104,6 +104,11 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except BrokenPipeError:  # as with deepclust predict ... | head
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
+        except RuntimeError as error:
+            if "memory" not in str(error):  # how torch says on a CPU that there is none left
+                raise
+            show.note(f"Error: {_sentence(MemoryError())}")
+            raise typer.Exit(2) from error
         except ERRORS as error:
             show.note(f"Error: {_sentence(error)}")
             raise typer.Exit(2) from error

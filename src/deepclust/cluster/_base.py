@@ -6,7 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -62,8 +62,6 @@ class DeepClusterer(ClusterMixin, TorchEstimator):
     precision: str = "auto"
     compile: bool = False
     verbose: int = 0
-
-    _modules_in_file: ClassVar[tuple[str, ...]] = ("module_",)
 
     # -- fit ---------------------------------------------------------------------------------------
 
@@ -323,8 +321,6 @@ class DeepClusterer(ClusterMixin, TorchEstimator):
     @property
     def cluster_centers_(self) -> NDArray[np.float32]:
         """Centroids in the embedding, of shape (n_clusters, n_dims)."""
-        if "module_" not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__} has no cluster_centers_ before fit.")
         return to_numpy(self.module_.centroids)
 
     @property
@@ -343,6 +339,11 @@ class DeepClusterer(ClusterMixin, TorchEstimator):
         for where, z in float32_blocks(self.module_.encoder, rows):
             with torch.inference_mode():
                 log_q = self.module_.assign(fill(z))[: len(z)]
+            if not log_q.isfinite().all():
+                raise ValueError(
+                    "X has rows so far from the training data that their distances exceed float32; "
+                    "check their units."
+                )
             yield where, z, log_q
 
     def _labels_and_frequency(self, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
