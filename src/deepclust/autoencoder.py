@@ -77,8 +77,8 @@ class Autoencoder(TorchEstimator):
         standard deviation. A number is used as the factor (the paper's code takes 0.02 for MNIST).
         ``None``: no scaling.
     random_state : int, RandomState, Generator or None, default=None
-        Seed of initial weights, batch order and dropout. An integer gives the same bits for the
-        same versions, device and number of threads.
+        Seed of initial weights, batch order and dropout. On a CPU an integer gives the same
+        bits for the same versions and number of threads.
     device : str or torch.device, default="auto"
         ``"auto"`` takes a CUDA device if there is one, else the CPU.
     precision : {"auto", "float32", "bfloat16"}, default="auto"

@@ -27,7 +27,7 @@ from .cluster._base import DeepClusterer
 from .features import Scaling
 from .networks import AutoencoderNet, ClusterNet, Projection, mlp, mlp_widths
 
-__all__ = ["FORMAT_VERSION", "load", "save"]
+__all__ = ["FORMAT_VERSION", "load", "save", "versions"]
 
 FORMAT_VERSION = 1
 
@@ -74,7 +74,7 @@ def save(model: TorchEstimator, folder: str | PathLike[str]) -> None:
         "n_iter": model.n_iter_,
         "scaling": _encode_scaling(model.scaling_, tensors),
         "network": _encode_network(model, tensors),
-        "versions": _versions(),
+        "versions": versions(),
     }
     data = safetensors.torch.save({name: tensors[name].contiguous() for name in sorted(tensors)})
     digest = hashlib.sha256(data).hexdigest()
@@ -146,7 +146,8 @@ def _names(model: TorchEstimator) -> list[str] | None:
     return None if names is None else [str(name) for name in names]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of this library and of those that its numbers depend on."""
     from . import __version__
 
     return {

@@ -22,7 +22,7 @@ import typer
 from .. import DEC, __version__, datasets, load
 from ..cluster._base import DeepClusterer
 from ..runtime import resolve, resolve_seed
-from ..storage import _versions as versions
+from ..storage import versions
 from . import runs, show, tables
 from .demo import run_demo
 from .evaluation import EncoderAtStart, ae_kmeans, evidence, labels_sha256, scores

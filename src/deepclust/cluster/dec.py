@@ -73,7 +73,7 @@ class DEC(DeepClusterer):
     freeze_encoder : bool, default=False
         Train the centroids alone: the paper's "DEC without backprop".
     random_state : int, RandomState, Generator or None, default=None
-        Seed of everything random. An integer gives the same bits for the same versions, device and
+        Seed of everything random. On a CPU an integer gives the same bits for the same versions and
         number of threads.
     device : str or torch.device, default="auto"
         ``"auto"`` takes a CUDA device if there is one, else the CPU.
